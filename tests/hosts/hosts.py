@@ -86,6 +86,10 @@ class Host:
         self._started.append(started)
         return started
 
+    def log(self) -> str:
+        """Return what the programs of this host have written."""
+        return (self._directory / "log").read_text(errors="replace")
+
     def cut(self) -> None:
         """Cut the network of this host."""
         _ip("link", "set", self._link, "down")

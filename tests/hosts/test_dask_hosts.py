@@ -14,6 +14,7 @@ import pytest
 from meshlog_handler import LoggingMeshClient
 from meshlog_handler.testing import RecordCollector
 from tests.engines.needed import need
+from tests.waiting import until
 
 from .hosts import Host, hosts, need_hosts
 from .link import Pace
@@ -49,12 +50,18 @@ def start_worker(host: Host, directory: Path) -> None:
     host.run(sys.executable, "-m", "dask", "worker", *options, *where, env={"PYTHONPATH": str(ROOT)})
 
 
+def workers_of(client: Any) -> dict[str, str]:
+    """Return the addresses of the workers that the scheduler has now, by name."""
+    return {worker["name"]: each for each, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
+
+
 @contextlib.contextmanager
-def attached(cluster: ByCommands) -> Iterator[tuple[Any, LoggingMeshClient, RecordCollector]]:
+def attached(cluster: ByCommands, made: list[Host]) -> Iterator[tuple[Any, LoggingMeshClient, RecordCollector]]:
     """A client of the cluster, its logging, and the records that are shown."""
     collector = RecordCollector()
     with distributed.Client(scheduler_file=cluster.file) as client:
-        client.wait_for_workers(3, SECONDS)
+        names = {host.name for host in made}
+        until(lambda: workers_of(client).keys() >= names, SECONDS, "the workers to join")
         logs = attach(client, [collector])
         logs.set_mode(True, None, logging.INFO)
         try:
@@ -65,8 +72,10 @@ def attached(cluster: ByCommands) -> Iterator[tuple[Any, LoggingMeshClient, Reco
 
 def test_faults_between_hosts(cluster: tuple[ByCommands, list[Host]]) -> None:
     scheduler, made = cluster
-    with attached(scheduler) as (client, logs, collector):
-        address = {worker["name"]: each for each, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
+    with attached(scheduler, made) as (client, logs, collector):
+        address = workers_of(client)
+        gone = [host for host in made if host.name not in address]
+        assert not gone, f"attach() costs no worker; have {address}\n" + "\n".join(host.log() for host in gone)
 
         def log(text: str) -> list[Any]:
             workers = [address[host.name] for host in made]
