@@ -357,7 +357,7 @@ class Dispatcher:
             self._give((sink,), record)
 
     def abandon(self, seconds: float) -> None:
-        """Let handlers get no more records: another client shows them. Any thread. Waits up to `seconds` for a handler."""
+        """Let handlers get no more records: another client shows them. Any thread. `seconds`: see `MarkingDispatcher`."""
         self.abandoned = True
         self.counted.set()
 
