@@ -23,6 +23,7 @@ from ..protocol.frames import DROPPED
 from ..protocol.immutable import Immutable
 from ..protocol.messages import Message
 from ..system.diagnostics import diagnose
+from ..system.timed_queue import TimedQueue
 from ..system.waits import check_timeout, ended
 from ..transport.channel import Link
 from .record_stream import RecordStream, internal_threads, transport_threads
@@ -54,14 +55,14 @@ class LogForwarder(QueueListener):
 
     Notes
     -----
-    Any thread, signal handler or finalizer may call `wake` (the queue is a `queue.SimpleQueue`), and any thread may call
+    Any thread, signal handler or finalizer may call `wake` (the queue is a `TimedQueue`), and any thread may call
     `finish`. A forked child must create a new forwarder.
     """
 
-    queue: queue.SimpleQueue[Wake]
+    queue: TimedQueue[Wake]
 
     def __init__(self, link: Link) -> None:
-        super().__init__(queue.SimpleQueue())
+        super().__init__(TimedQueue())
         self._link = link
         self._reported_drops = 0
         self._generation = 0
@@ -90,7 +91,7 @@ class LogForwarder(QueueListener):
         thread = self._thread
         if thread is not None and not thread.is_alive() and not (self._stopping or self.stream.client_gone):
             self._restart(thread)
-        self.queue.put(_WAKE)
+        self.queue.put_nowait(_WAKE)
 
     def _restart(self, last: threading.Thread) -> None:
         """Start a new thread, once: several calls, even nested ones on one thread, may find that the last one has ended."""
@@ -106,15 +107,13 @@ class LogForwarder(QueueListener):
     def pause(self) -> None:
         """Ship nothing more: the client is gone, and another one may take its place. Returns when the thread has ended."""
         self._paused = True
-        self.queue.put(_STOP)
+        self.queue.put_nowait(_STOP)
         self.wait_ended(_PAUSE_SEC)
 
     def resume(self, link: Link, generation: int) -> None:
         """Ship what was not shown, from `generation` on, to another client."""
         self.wait_ended(_PAUSE_SEC)
-        with contextlib.suppress(queue.Empty):  # all of them are taken
-            while True:
-                self.queue.get_nowait()
+        self.queue.clear()
         self._link = link
         self._generation, self._reported_drops = 0, 0
         self.stream.journal.free_shown()
@@ -129,7 +128,7 @@ class LogForwarder(QueueListener):
     def enqueue_sentinel(self) -> None:
         """Let the thread ship everything and end. Called by `QueueListener.stop`."""
         self._stopping = True
-        self.queue.put(_STOP)
+        self.queue.put_nowait(_STOP)
 
     def wait_ended(self, timeout: float | None) -> bool:
         """Return whether the thread has ended, after waiting up to `timeout` seconds for it. Any thread but internal ones."""

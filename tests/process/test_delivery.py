@@ -130,6 +130,13 @@ def test_busy_workers_lose_nothing_while_100_others_are_killed_and_replaced() ->
     assert (stats.received, stats.dropped) == (sum(numbers.next.values()), 0)
 
 
+def test_records_are_shown_at_once_though_signals_interrupt_the_thread_that_ships_them() -> None:
+    """As `os.setuid` does. The worker goes on, and nobody asks for a flush."""
+    with collected() as logs, started("fork", workers.log_while_interrupted, [(logs.address, 50)]) as [proc]:
+        until(lambda: "number 49" in logs.messages, DEADLINE, lambda: f"the last record, after {logs.messages[-1:]}")
+        assert numbers_by_process(logs.records) == {proc.pid: list(range(50))}
+
+
 def test_no_record_is_lost_without_space_for_a_journal() -> None:
     with collected() as logs:
         with started("fork", workers.log_without_a_journal, [(logs.address, 200)]) as procs:

@@ -6,6 +6,8 @@ import logging
 import os
 import resource
 import signal
+import sys
+import threading
 import time
 from typing import Any
 
@@ -55,6 +57,23 @@ def log_without_a_journal(address: str, count: int) -> None:
     """Log numbers while no file takes a byte, then kill this process."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     log_numbered(address, count, "SIGKILL")
+
+
+def log_while_interrupted(address: str, count: int) -> None:
+    """Log numbers. After each, a signal interrupts the thread that ships them, which cannot go on for a while. Then pause."""
+    meshlog_handler.install(address, capture=False)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    (forwarder,) = (thread.ident for thread in threading.enumerate() if thread.name == "meshlog-forwarder")
+    assert forwarder is not None
+    sys.setswitchinterval(10)  # while this thread computes, no other runs
+    for number in range(count):
+        logging.getLogger(NAME).info("number %d", number)
+        time.sleep(0.001)  # the record is shipped; more may follow
+        signal.pthread_kill(forwarder, signal.SIGUSR1)
+        over = time.monotonic() + 0.01
+        while time.monotonic() < over:
+            continue
+    signal.pause()
 
 
 def log_at_each_go(address: str, ready: Any, go: Any, done: Any, count: int = 1) -> None:
