@@ -15,13 +15,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import multiprocess
 import pytest
 
 from meshlog_handler import FlushTimeout, JournalQueue, LogClient, SettingError
+from meshlog_handler.client.queues.queue_reader import END, PUTTER_NAME, READER_NAME, QueueReader
 from meshlog_handler.testing import PropagateHandler, RecordCollector, collected
 from tests.waiting import until
 
@@ -208,17 +209,110 @@ def test_none_ends_the_reader_as_in_the_cookbook(log: logging.Logger) -> None:
     assert records.get_nowait().msg == "not read"
 
 
-@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
-def test_what_is_behind_the_end_stays_in_the_queue(kind: str) -> None:
-    first, second, third = (logging.makeLogRecord({"msg": text}) for text in ("first", "second", "third"))
+@pytest.mark.parametrize(("kind", "size"), [("Queue", 100_000), ("JoinableQueue", 100_000), ("SimpleQueue", 1)])
+def test_what_is_behind_the_end_stays_in_the_queue_in_its_order(kind: str, size: int) -> None:
+    # With `size`, the pipe cannot hold the third record before the first read has taken the second one.
+    first, second, third = (logging.makeLogRecord({"msg": text}) for text in ("first", "x" * size, "third"))
     collector = RecordCollector()
     with a_queue(multiprocessing, "fork", kind) as records:
-        for item in (first, None, second, third):
-            records.put(item)
+        put_all(records, (first, None, second, third))
         with LogClient(records, collector):
             collector.wait_for(lambda shown: bool(shown))
         assert collector.messages == ["first"]
-        assert [records.get().msg, records.get().msg] == ["second", "third"]
+        assert [records.get().msg, records.get().msg] == [second.msg, "third"]
+        assert_done(records, 2)
+
+
+@pytest.mark.parametrize("asked", ["flush", "stop", "flush and stop"])
+@pytest.mark.parametrize("kind", [*KINDS, "queue.Queue", "queue.SimpleQueue"])
+def test_nothing_of_a_client_stays_behind_the_end_of_the_program(kind: str, asked: str) -> None:
+    # As many records, or a message as long, as a reader reads at most before the client shows them.
+    many, length = (2048, 1) if kind == "queue.Queue" else (1, 2 << 20)
+    first, second, third, last = (logging.makeLogRecord({"msg": text}) for text in ("x" * length, "second", "third", "last"))
+    collector = RecordCollector()
+    with contextlib.ExitStack() as stack:
+        records = getattr(queue, kind[6:])() if "." in kind else stack.enter_context(a_queue(multiprocessing, "fork", kind))
+        client = stack.enter_context(LogClient(collector))
+        reader = client.listen(records)
+        with held_up(client):
+            put_all(records, [first] * many)
+            until(lambda: len(reader.arrived) == many, what="the reader to wait")
+            put_all(records, (None, second))
+            if "flush" in asked:
+                reader.put_mark("a flush", 1)
+            if "stop" in asked:
+                reader.end_soon()
+            until(lambda: not putters(), what="the marks to be in the queue, behind None")
+            records.put(third)
+        until(lambda: not reader.running, what="the reader to end")
+        reader.stop()
+        until(lambda: not putters(), what="what is behind the end to be put back")
+        records.put(last)
+        assert [len(message) for message in collector.messages] == [length] * many
+        assert [records.get().msg for _ in range(3)] == ["second", "third", "last"]
+        assert_done(records, 3)
+
+
+def test_the_end_of_a_reader_meets_threads_that_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def join_and_start(thread: threading.Thread) -> None:
+        if thread.name in (READER_NAME, PUTTER_NAME):
+            met.append(thread.name)
+            reader.join()
+        start(thread)
+
+    start = threading.Thread.start
+    met: list[str] = []
+    reader = QueueReader(queue.Queue())
+    monkeypatch.setattr(threading.Thread, "start", join_and_start)
+    reader.start(lambda: None, lambda: 0, lambda record: None)
+    reader.end_soon()
+    until(lambda: END in reader.arrived, what="the reader to end")
+    assert met == [READER_NAME, PUTTER_NAME]
+
+
+def put_all(records: Any, items: Iterable[object]) -> None:
+    """Put items into a queue."""
+    for item in items:
+        records.put(item)
+
+
+def putters() -> list[threading.Thread]:
+    """Return the threads that put marks into queues."""
+    return [thread for thread in threading.enumerate() if thread.name == PUTTER_NAME]
+
+
+def assert_done(records: Any, count: int) -> None:
+    """Check that a queue that counts tasks waits for `count`."""
+    if hasattr(records, "task_done"):
+        for _ in range(count):
+            records.task_done()
+        records.join()
+        with pytest.raises(ValueError, match="task_done"):
+            records.task_done()
+
+
+class Picky(queue.Queue[Any]):
+    """A queue of a program, which expects records and None."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put the attributes of a record, or None."""
+        super().put(item if item is None else vars(item), block, timeout)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Return a record, or None."""
+        found = super().get(block, timeout)
+        return found if found is None else logging.makeLogRecord(found)
+
+
+def test_a_queue_of_the_program_gets_none_as_its_end(capfd: pytest.CaptureFixture[str]) -> None:
+    records = Picky()
+    with collected() as logs:
+        reader = logs.client.listen(records)
+        records.put(logging.makeLogRecord({"msg": "first"}))
+        reader.stop()
+        assert logs.messages == ["first"]
+    assert records.empty()
+    assert capfd.readouterr().err == ""
 
 
 class Unreadable:

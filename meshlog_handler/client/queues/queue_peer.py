@@ -14,7 +14,7 @@ from ...protocol.messages import Hello
 from ...protocol.record import MeshInfo, info_of, message_of, shown_kind
 from ...system.diagnostics import diagnose
 from ..peers.peer import Chosen, Peer, Target
-from .queue_reader import END, MARK, PUTTER_NAME, READER_NAME, QueueReader
+from .queue_reader import END, PUTTER_NAME, READER_NAME, QueueReader, is_mark
 
 CLIENT_NAME: Final = "meshlog-client"
 """The name of the client's thread."""
@@ -182,10 +182,10 @@ class QueuePeer(Peer):
         template = self._templates[place] = QueuedTemplate(record, self._info)
         return template
 
-    def _take_other(self, item: object, items: list[Item]) -> None:
+    def _take_other(self, item: Any, items: list[Item]) -> None:
         """Take the mark of a flush; report another item, once."""
-        if isinstance(item, tuple) and len(item) == 3 and item[0] == MARK:
-            if item[1] == self._token:  # else an earlier client has left it there
+        if is_mark(item):
+            if item[1] == self._token:  # else it is the last mark, or an earlier client has left it there
                 items.append((self._last, None, (self, item[2])))
         elif not self._reported:
             self._reported = True

@@ -17,9 +17,10 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from itertools import chain
 from logging import LogRecord
 from types import TracebackType
 from typing import Any, Final
@@ -36,8 +37,8 @@ from .pipe_queue import LIBRARIES, loader_of, putter_of, reader_of
 READER_NAME: Final = "meshlog-queue"
 PUTTER_NAME: Final = "meshlog-queue-put"
 
-MARK: Final = "meshlog_handler flush"
-"""The first item of the tuple that a flush puts into a queue: plain data, because a manager's process unpickles it, too."""
+MARK: Final = "meshlog_handler mark"
+"""The first item of the tuples that a client puts into a queue: plain data, because a manager's process unpickles it, too."""
 
 END: Final = object()
 """In `QueueReader.arrived`: nothing follows."""
@@ -50,6 +51,7 @@ _PAUSE_SEC: Final = 0.0001
 _LONGEST_PAUSE_SEC: Final = 0.01
 _JOIN_SEC: Final = 0.25
 _OF_GREENLETS: Final = ("gevent", "eventlet")
+_STANDARD: Final = ("queue", "_queue", *LIBRARIES)  # modules whose queues take any item
 _SHUT_DOWN: Final[type[Exception]] = getattr(queue, "ShutDown", ClosedError)  # Python 3.13
 
 
@@ -64,7 +66,11 @@ class QueueReader:
         The queue.
     """
 
-    # `get` and `put_end` replace the queue's `get`, and the `put` of None: methods that a subclass of `LogClient` overrides.
+    # `get` and `put_end` replace the queue's `get`, and the `put` of the end: methods that a subclass of `LogClient` overrides.
+    #
+    # The program ends the reader by None; what is behind it stays in the queue, in its order. What the reader itself puts into
+    # the queue is a mark, which differs from None, and must not stay there. So, where something may be behind the end, the
+    # reader puts one more mark, reads on until that, and puts back what is no mark.
 
     def __init__(
         self, source: Any, get: Callable[[], object] | None = None, put_end: Callable[[], object] | None = None
@@ -92,13 +98,20 @@ class QueueReader:
         elif type(source) is queue.Queue and not self.overridden and "get" not in vars(source):
             self._get_some = self._get_many
         self._collects = self._get_some != self._get_one
-        self._put_end = put_end
         self._takes_marks = get is None and hasattr(source, "put")
+        replaced = getattr(source, "__dict__", {}).keys() & {"get", "put"}
+        known = type(source).__module__.partition(".")[0] in _STANDARD and not replaced and self._takes_marks
+        # A queue of the program may know only records and None. There, as with a `put_end`, this reader's end is None, too.
+        self._end = (MARK, os.urandom(8).hex(), 0) if known and put_end is None else None
+        self._last = (*self._end[:2], 1) if self._end is not None else None
+        self._put_end = put_end or partial(self._put, self._end)
         self._wake: Callable[[], object] = lambda: None
         self._progress: Callable[[], int] = lambda: 0
         self._late: Callable[[LogRecord], object] = lambda record: None
         self._thread: threading.Thread | None = None
-        self._abandoned = self._ending = False
+        self._abandoned = False
+        self._marked = False  # whether marks of this reader may be behind None
+        self._ending = False  # whether no flush puts one any more
         self._read = 0
         self._size = 0
         self._reports = ErrorReports()
@@ -117,8 +130,10 @@ class QueueReader:
         """
         self._wake, self._progress, self._late = wake, progress, late
         # Without a name, the thread would use up a number of the program's Thread-N names.
-        self._thread = threading.Thread(target=self._run, name=READER_NAME, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=READER_NAME, daemon=True)
+        with self._lock:
+            thread.start()
+            self._thread = thread  # not before it has started: `join` would fail
 
     def stop(self, timeout: float | None = 10.0) -> None:
         """Show everything that this process has put before the call, and stop reading. A second call does nothing.
@@ -161,36 +176,71 @@ class QueueReader:
             internal_threads.discard(threading.get_ident())
 
     def _read_all(self) -> None:
-        get = self._get_some
-        failures = 0
-        while True:
-            try:
-                items = get()
-            except BaseException as failure:  # unpickling runs code of the program
-                failures += 1
-                if self._is_closed(failure):
-                    break
-                time.sleep(min(_PAUSE_SEC * failures, _LONGEST_PAUSE_SEC))
-                continue
-            failures = 0
+        reads = self._reads()
+        for items in reads:
+            ends = (at for at, item in enumerate(items, 1) if item is None or (type(item) is tuple and self._ends(item)))
+            end = next(ends, 0)
+            behind = items[end:] if end else []
+            if end:
+                del items[end:]
             if self._abandoned:
                 self._show_late(items)
             else:
                 self._read += len(items)
                 self.arrived.extend(items)
-            last = items[-1] if items else END
-            if last is None:
-                self._ending = True
-                break
-            if self.idle or last.__class__ is tuple:
+            if self.idle or end or (items and type(items[-1]) is tuple):
                 self._hurry.clear()
                 self.idle = False
                 self._wake_client()
+            if end:
+                self._leave(behind, reads, by_program=items[-1] is None)
+                break
             if len(self.arrived) + self._size >= _LIMIT:
                 self._wait_for_room()
             elif self._collects and not self.idle:  # more may come soon, and many items at once cost less
                 self._hurry.wait(_COLLECT_SEC)
         self._reports.close()
+
+    def _reads(self) -> Iterator[list[object]]:
+        """Yield what is read from the queue, until it can never be read again."""
+        failures = 0
+        while True:
+            try:
+                items = self._get_some()
+            except BaseException as failure:  # unpickling runs code of the program
+                failures += 1
+                if self._is_closed(failure):
+                    return
+                time.sleep(min(_PAUSE_SEC * failures, _LONGEST_PAUSE_SEC))
+                continue
+            failures = 0
+            yield items
+
+    def _ends(self, item: object) -> bool:
+        return is_mark(item) and item == self._end
+
+    def _leave(self, behind: list[object], reads: Iterator[list[object]], *, by_program: bool) -> None:
+        """Take marks of this reader out of the queue, and put back what else is behind the end."""
+        with self._lock:
+            self._ending = True
+            reads_on = self._last is not None and (bool(behind) or (by_program and self._marked))
+        left = behind
+        if reads_on:
+            left = []
+            self._put_soon(partial(self._put, self._last), self._end_here)
+            for items in chain([behind], reads):
+                self._read += len(items)
+                left += items
+                if any(is_mark(item) and item == self._last for item in items):
+                    break
+        for item in left:
+            self._put_soon(partial(self._put_back, item), lambda: None)
+
+    def _put_back(self, item: object) -> None:
+        if not is_mark(item):
+            self._put(item)
+        if self._counts_tasks:  # `put` has counted it again
+            self._mark_tasks(1)
 
     def _show_late(self, items: Sequence[object]) -> None:
         """Show records that the queue returned after the client had stopped waiting, except what showing them logs."""
@@ -208,7 +258,7 @@ class QueueReader:
         return [item]
 
     def _get_from_pipe(self) -> list[object]:
-        """Wait for items; return them, up to None. What is behind None is put back."""
+        """Wait for items; return all that one system call reads."""
         assert self._read_pipe is not None  # see `__init__`
         items: list[object] = []
         for pickle in self._read_pipe():
@@ -218,16 +268,10 @@ class QueueReader:
                 self._report(failure)
             if len(pickle) > _LARGE:
                 self._size += len(pickle) // _LARGE
-        end = next((at for at, item in enumerate(items, 1) if item is None), 0)  # not `in`: items may compare in any way
-        if end:
-            for item in items[end:]:
-                if not _is_mark(item):
-                    self._put_soon(partial(self._put, item), lambda: None)
-            del items[end:]
         return items
 
     def _get_many(self) -> list[object]:
-        """Wait for an item; return it and what is behind it, up to None."""
+        """Wait for an item; return it and what is behind it, up to None or a mark."""
         # One by one, `queue.Queue.get` costs as much as everything else together. These names are not documented, but every
         # version of Python has them.
         source = self.queue
@@ -300,44 +344,54 @@ class QueueReader:
     def put_mark(self, token: str, version: int) -> None:
         """Put the mark of a flush into the queue, behind what this process has put before. Never blocks. Any thread."""
         mark = (MARK, token, version)
-        if self._ending:
-            return  # the mark would stay in the queue; the end of this reader completes the flush
         if self._takes_marks:
-            self._put_soon(partial(self._put, mark), lambda: self._arrive(mark))
-        else:
+            self._put_mark(partial(self._put, mark), lambda: self._arrive(mark))
+        elif not self._ending:
             self._arrive(mark)
 
     def end_soon(self) -> None:
         """Make the thread end after everything that this process has put so far. Never blocks."""
-        if self._thread is None:
-            give(self.over, None)
-            return
         with self._lock:
-            if self._ending:  # its end is in the queue already
+            started = self._thread is not None
+        if started:
+            self._put_mark(self._put_end, self._end_here, last=True)
+        else:
+            give(self.over, None)
+
+    def _put_mark(self, put: Callable[[], object], instead: Callable[[], object], *, last: bool = False) -> None:
+        """Put a mark of this reader, unless the last one is put: it would stay in the queue, and the end completes a flush."""
+        with self._lock:
+            if self._ending:
                 return
-            self._ending = True
-        self._put_soon(self._put_end or partial(self._put, None), self._end_here)
+            self._marked = True
+            self._ending = last
+            self._to_put.append(partial(self._put_safely, put, instead))
+        self._start_putter()
 
     def _put_soon(self, put: Callable[[], object], instead: Callable[[], object]) -> None:
         """Call `put` on another thread, after earlier calls. If it fails, call `instead`."""
+        with self._lock:
+            self._to_put.append(partial(self._put_safely, put, instead))
+        self._start_putter()
 
-        def put_safely() -> None:
-            try:
-                put()
-            except BaseException as failure:
-                self._reports.log(f"nothing can be put into the queue {self.name}, so it is not read to its end", failure)
-                instead()
+    def _put_safely(self, put: Callable[[], object], instead: Callable[[], object]) -> None:
+        try:
+            put()
+        except BaseException as failure:
+            self._reports.log(f"nothing can be put into the queue {self.name}, so it is not read to its end", failure)
+            instead()
 
+    def _start_putter(self) -> None:
         self._hurry.set()
         with self._lock:
-            self._to_put.append(put_safely)
-            if self._putter is not None:
+            if self._putter is not None or not self._to_put:
                 return
-            self._putter = putter = threading.Thread(target=self._put_all, name=PUTTER_NAME, daemon=True)
-        try:
-            putter.start()
-        except RuntimeError:  # the interpreter exits: see `look`
-            self._no_thread = True
+            putter = threading.Thread(target=self._put_all, name=PUTTER_NAME, daemon=True)
+            try:
+                putter.start()
+            except RuntimeError:  # the interpreter exits: see `look`
+                self._no_thread = True
+            self._putter = putter  # not before it has started: `join` would fail
 
     def _put_all(self) -> None:
         internal_threads.add(threading.get_ident())
@@ -389,7 +443,7 @@ class QueueReader:
 
 
 def _move(waiting: deque[object], items: list[object]) -> None:
-    while waiting and len(items) < _LIMIT and items[-1] is not None:
+    while waiting and len(items) < _LIMIT and items[-1] is not None and type(items[-1]) is not tuple:
         items.append(waiting.popleft())
 
 
@@ -402,8 +456,9 @@ def _is_program(record: LogRecord) -> bool:
     return threading.get_ident() not in internal_threads
 
 
-def _is_mark(item: object) -> bool:
-    return isinstance(item, tuple) and item[:1] == (MARK,)
+def is_mark(item: object) -> bool:
+    """Return whether a client has put this item. Any other item may compare in any way."""
+    return type(item) is tuple and len(item) == 3 and type(item[0]) is str and item[0] == MARK
 
 
 def end_readers(readers: Sequence[QueueReader], timeout: float, interrupts: Sequence[BaseException] = ()) -> None:
